@@ -156,7 +156,11 @@ impl DockerEngine {
         let docker = self.client.docker().await?;
         let mut filters = self.filters();
         let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
-        let seen = seen.map_err(|error| meaning(error, OPERATION, id))?;
+        let seen = match seen.map_err(|error| meaning(error, OPERATION, id)) {
+            // Somebody else has removed it.
+            Err(EngineError::NotFound { .. }) => return Ok(()),
+            seen => seen?,
+        };
         let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
         let (Some(instance), Some(_)) = (labels.get(LABEL_INSTANCE), labels.get(LABEL_ROOT)) else {
             return Ok(());
@@ -235,7 +239,10 @@ fn set_aside(volume: &Path, is_kept: impl Fn(&str) -> bool) -> io::Result<Vec<Pa
         if name.starts_with(UNUSED) {
             gone.push(volume.join(name));
         } else if name.parse::<Directory>().is_ok() && !is_kept(name) {
-            let aside = volume.join(format!("{UNUSED}{name}"));
+            // What a crash has left under such a name may not be deleted yet.
+            let mut names = (0_u32..).map(|number| volume.join(format!("{UNUSED}{name}.{number}")));
+            let free = names.find(|path| fs::symlink_metadata(path).is_err());
+            let aside = free.unwrap_or_else(|| volume.join(format!("{UNUSED}{name}")));
             fs::rename(volume.join(name), &aside)?;
             gone.push(aside);
         }
@@ -302,10 +309,15 @@ mod tests {
         assert_eq!(directories(volume.path()).unwrap(), both);
         assert_eq!(fs::read_to_string(volume.path().join("7-b/image")).unwrap(), "debian:14\n");
 
-        let gone = set_aside(volume.path(), |name| name == "0-a").unwrap();
-        assert_eq!(gone, [volume.path().join(".7-b")]);
+        // A crash has left one of the same name.
+        fs::create_dir_all(volume.path().join(".7-b.0/upper")).unwrap();
+        let mut gone = set_aside(volume.path(), |name| name == "0-a").unwrap();
+        gone.sort();
+        assert_eq!(gone, [".7-b.0", ".7-b.1"].map(|name| volume.path().join(name)));
         assert_eq!(directories(volume.path()).unwrap(), [one].into());
-        assert_eq!(set_aside(volume.path(), |name| name == "0-a").unwrap(), gone, "after a crash");
+        let mut again = set_aside(volume.path(), |name| name == "0-a").unwrap();
+        again.sort();
+        assert_eq!(again, gone, "after a crash");
         assert!(volume.path().join("0-a/upper/kept").exists());
         assert!(volume.path().join("lost+found").exists());
     }

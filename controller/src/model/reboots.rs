@@ -286,9 +286,10 @@ impl Model {
         let booted = self.boot_of(name).is_some_and(|boot| boot != *boot_id);
         let is_back = booted && self.is_ready(name);
         let waits_for = self.not_back_on(name, unwell).filter(|_| is_back);
-        // A controller that was away has yet to hear of it.
+        // A controller that was away has yet to hear of it. One that is heard of in the boot that was to end has not rebooted.
         let heard = self.last_heard.get(name).map(|&at| self.clock.steady.since(at));
-        let may_be_back = heard < Some(self.settings.unreachable_after.as_duration());
+        let may_be_back =
+            !self.is_ready(name) && heard < Some(self.settings.unreachable_after.as_duration());
         if is_back && waits_for.is_none() {
             self.set_reboot(name, RebootState::Done, now);
             let message = "has rebooted and is heard of again".to_owned();

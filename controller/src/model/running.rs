@@ -49,11 +49,14 @@ impl Model {
         Ok(())
     }
 
-    /// Whether an instance that is to run has ended by itself, for good as far as its node is concerned.
+    /// Whether an instance that is to run has ended by itself, for good as far as its node is concerned. Of one that was stopped, its
+    /// node has nothing to say.
     fn has_ended(&self, instance: &Instance) -> bool {
         let observed = self.tables.observed().get(&instance.name);
         observed.is_some_and(|seen| {
-            seen.status.phase == Phase::Stopped && seen.status.generation == instance.generation
+            let status = &seen.status;
+            let is_of_now = status.generation == instance.generation;
+            status.phase == Phase::Stopped && is_of_now && !status.message.is_empty()
         })
     }
 

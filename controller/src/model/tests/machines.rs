@@ -155,6 +155,7 @@ fn what_was_shut_down_from_inside_is_started_by_start() {
     let n1 = node("n1");
     let status = fleet.hosts.get_mut(&n1).unwrap().containers.get_mut(&instance("dev-0")).unwrap();
     status.phase = Phase::Stopped;
+    status.message = "was shut down from inside".to_owned();
     status.exit_code = Some(140);
     fleet.report(&n1).unwrap();
     assert!(fleet.status().found.is_empty(), "{:?}", fleet.status().found);
